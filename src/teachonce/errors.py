@@ -11,6 +11,7 @@
     ├── StoreError              a store is incomplete, damaged or of other data
     │   ├── PlanMismatchError   what is requested differs from the plan that the store was started with
     │   └── UnsupportedStoreError  its format or codec is not known here, so that nothing is said of it
+    ├── UnreadableError         a file cannot be read now (a lost server, rights), so that nothing is said of it
     ├── CheckError              a verdict: gate, verify or a parity check did not hold
     └── StoppedError            exit code 143: SIGTERM; the same command resumes
 
@@ -76,6 +77,10 @@ class PlanMismatchError(StoreError):
 
 class UnsupportedStoreError(StoreError):
     """A store of a newer format, or with a codec that is not in ``codecs.registry.CODECS`` of this program."""
+
+
+class UnreadableError(TeachonceError):
+    """A file that is there cannot be read now, as by a lost server or without rights: no verdict about its bytes."""
 
 
 class CheckError(TeachonceError):

@@ -301,7 +301,15 @@ def test_an_index_that_was_removed_is_made_again(finished):
     assert not (path / "index.arrow").exists()
 
 
-@pytest.mark.parametrize("name", ["train-00000-of-00002.v000-001.arrow", "manifest.v000-001.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train-00000-of-00002.v000-001.arrow",
+        "train-00000-of-00002.records.arrow",
+        "manifest.v000-001.json",
+        "manifest.records.json",
+    ],
+)
 def test_what_cannot_be_read_now_is_not_removed(finished, monkeypatch, name):
     """A lost server, or a file without rights, is no damage."""
     path, *_ = finished

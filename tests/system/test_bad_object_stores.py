@@ -20,7 +20,9 @@ import pytest
 from teachonce.cli.main import main
 from teachonce.storage.remote import object_storage, retry
 from teachonce.storage.remote.settings import VARIABLE
+from tests.support.copies import copy, make_store
 from tests.support.object_stores import environment, new_bucket
+from tests.support.paths import GOLDEN
 from tests.support.proxy import Proxy, no_faults, start_proxy
 from tests.support.small_data import write_image_folder
 from tests.support.small_models import write_color_shards, write_color_teacher
@@ -147,6 +149,21 @@ def test_what_a_server_refuses(fails: Fails, proxy: Proxy, bucket: str, command:
     proxy.plan = lambda request, number: answer
     line = fails(command, f"s3://{bucket}/some")
     assert f"s3://{bucket}/some" in line and ANSWERS[answer] in line
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_store_whose_files_cannot_be_read_now_is_not_judged(
+    fails: Fails, proxy: Proxy, bucket: str, tmp_path: Path, version: int
+) -> None:
+    """Credentials that expire while it is verified are no damage, and no file that comes after is tried."""
+    path = make_store(tmp_path / "store").path if version == 3 else next(GOLDEN.glob("store-v2*"))
+    copy(path, f"s3://{bucket}/store")
+    proxy.plan = lambda request, number: "400 ExpiredToken" if ".arrow" in request.path else None
+    with proxy.counted() as requests:
+        line = fails(READING["verify"], f"s3://{bucket}/store", "--teacher", "none")
+    assert "NOT sound" not in line and "damaged" not in line and "--repair" not in line
+    assert re.search(r"arrow: cannot be read: the credentials have expired; renew them; so nothing is known", line)
+    assert version == 3 or len({request.path for request in requests if ".arrow" in request.path}) == 1
 
 
 @pytest.mark.parametrize("command", WRITING.values())

@@ -28,7 +28,7 @@ from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
 from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import Advance, phase, progress
-from teachonce.errors import CheckError, ConfigError, TeachonceError, UnsupportedStoreError
+from teachonce.errors import CheckError, ConfigError, TeachonceError, UnreadableError, UnsupportedStoreError
 from teachonce.extraction.config import VerifyConfig
 from teachonce.extraction.differences import describe_versions, rounding
 from teachonce.extras import require
@@ -85,12 +85,13 @@ class Verdict:
 def verify(config: VerifyConfig) -> Verdict:
     """Check a store. What does not hold is in the verdict.
 
-    Raises ConfigError for a wrong command, UnsupportedStoreError for a store that this program cannot judge.
+    Raises ConfigError for a wrong command, UnsupportedStoreError for a store that this program cannot judge,
+    UnreadableError where a server is lost before the store's files are read.
     """
     verdict = Verdict()
     try:
         _check(config, verdict)
-    except (ConfigError, UnsupportedStoreError):
+    except (ConfigError, UnsupportedStoreError, UnreadableError):
         raise
     except TeachonceError as error:
         verdict.reason = str(error)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import xxhash
 from pyarrow import ipc
 
-from teachonce.errors import StoreError, TeachonceError
+from teachonce.errors import StoreError, TeachonceError, UnreadableError
 from teachonce.storage.storage import Mapped, Storage
 from teachonce.storage.strict_json import Count, convert_json, parse_strict_json
 
@@ -212,6 +212,23 @@ class BlockFile:
     def error(self, what: str) -> StoreError:
         """The error that says so of this file, with the advice."""
         return StoreError(f"{self._where}: {what}{self._advice}")
+
+
+def check_was_read(storage: Storage, name: str, error: TeachonceError, then: str) -> None:
+    """Raise UnreadableError where ``error``, of a ``BlockFile``, is that a file which is there cannot be read now.
+
+    By rights, a lost server, or credentials that expired: no damage, and it may pass. ``then`` is added to the reason.
+    """
+    cause = error.__cause__ if isinstance(error, StoreError) else error
+    if isinstance(cause, TeachonceError) and not isinstance(cause, StoreError) and _may_be_there(storage, name):
+        raise UnreadableError(f"{cause}; {then}") from cause
+
+
+def _may_be_there(storage: Storage, name: str) -> bool:
+    try:
+        return storage.has(name)
+    except TeachonceError:
+        return True
 
 
 class BlockCheck:

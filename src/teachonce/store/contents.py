@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from teachonce.engine.prefetch import overlap
-from teachonce.errors import StoreError
+from teachonce.errors import StoreError, TeachonceError
 from teachonce.records.key_index import KeyIndex
-from teachonce.storage.block_file import BlockFile, FileEntry
+from teachonce.storage.block_file import BlockFile, FileEntry, check_was_read
 from teachonce.storage.files import open_storage
+from teachonce.storage.storage import Storage
 from teachonce.store.legacy import MANIFEST_NAME, LegacyEntry, LegacyFile, read_manifest
 from teachonce.store.legacy import read_plan as read_legacy_plan
 from teachonce.store.manifests import REPAIR, Manifests, index_file, records_manifest
@@ -119,7 +120,8 @@ class StoreContents:
             name, entry = item
             try:
                 found = BlockFile(storage, name, entry=entry).find_damage(entry)
-            except StoreError as error:
+            except TeachonceError as error:
+                _check_is_judged(storage, name, error)
                 return name, str(error)
             return name, f"{storage.describe(name)}: {'; '.join(map(str, found))}" if found else ""
 
@@ -207,13 +209,23 @@ class LegacyContents:
     def find_damage(self) -> Damage:
         """Every file's hash."""
         damaged = []
+        storage = open_storage(self.path)
         for name, entry in self._entries.items():
             try:
-                file = LegacyFile(open_storage(self.path), name, entry=entry, trust=False, advice="restore it")
+                file = LegacyFile(storage, name, entry=entry, trust=False, advice="restore it")
                 damaged += [(name, f"{self.path / name}: {why}") for _, why in file.find_damage()]
-            except StoreError as error:
+            except TeachonceError as error:
+                _check_is_judged(storage, name, error)
                 damaged.append((name, str(error)))
         return len(self._entries), damaged
+
+
+def _check_is_judged(storage: Storage, name: str, error: TeachonceError) -> None:
+    """Raise where a lost server, not the file, is why it cannot be read: the next ones would be no other."""
+    if not storage.is_local:
+        check_was_read(
+            storage, name, error, "so nothing is known of the store's files: repeat it once this can be read"
+        )
 
 
 def open_contents(

@@ -7,13 +7,12 @@ put together from hashes that each file has carried since it was written, and al
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from teachonce.engine.prefetch import overlap
-from teachonce.errors import StoreError, TeachonceError
-from teachonce.storage.block_file import BlockFile, FileEntry
+from teachonce.errors import StoreError
+from teachonce.storage.block_file import BlockFile, FileEntry, check_was_read
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Storage
 from teachonce.store.manifests import Manifests, index_file, manifest_name
@@ -21,6 +20,8 @@ from teachonce.store.plan import Group, Plan, records_file
 from teachonce.store.plan_files import read_plans
 from teachonce.store.tables import check_file
 from teachonce.terminal import print_note
+
+_REPEAT = "--repair removes what it has read and found damaged: repeat it once this can be read"
 
 
 class Damage(NamedTuple):
@@ -50,7 +51,7 @@ def remove_damaged(path: Path) -> list[Damage]:
                 try:
                     entries = manifests.read(part, group).content.files
                 except StoreError as error:
-                    _check_was_read(storage, manifest, error)
+                    check_was_read(storage, manifest, error, _REPEAT)
                     damaged.append(Damage(manifest, str(error)))
 
             def check(
@@ -91,25 +92,19 @@ def _files(plan: Plan, part: int, group: Group | None) -> Iterator[tuple[str, in
             yield file, shard
 
 
-def _check_was_read(storage: Storage, name: str, error: StoreError) -> None:
-    """Raise why a file that is there could not be read: by rights, a lost server. That is no damage, and may pass."""
-    cause = error.__cause__
-    if isinstance(cause, TeachonceError) and not isinstance(cause, StoreError) and storage.has(name):
-        raise TeachonceError(
-            f"{cause}; --repair removes what it has read and found damaged: repeat it once this can be read"
-        ) from cause
-
-
 def _read_key_hashes(storage: Storage, manifests: Manifests, present: set[str]) -> dict[int | None, str]:
     """The hash of each shard's keys: by the manifest of the records, else by the records files."""
     plan = manifests.plan
     hashes: dict[int | None, str] = {}
     for part in range(len(plan.parts)):
         shards = plan.part_shards(part)
-        with suppress(StoreError):
-            if manifest_name(part, None) in present:
+        manifest = manifest_name(part, None)
+        if manifest in present:
+            try:
                 hashes |= dict(zip(shards, manifests.read(part, None).content.keys_xxh3, strict=False))
                 continue
+            except StoreError as error:
+                check_was_read(storage, manifest, error, _REPEAT)
         there = [shard for shard in shards if records_file(plan.shards[shard][0]) in present]
         read = overlap(storage, there, lambda shard: _read_keys_hash(storage, records_file(plan.shards[shard][0])))
         hashes |= {shard: found for shard, found in zip(there, read, strict=True) if found is not None}
@@ -119,7 +114,9 @@ def _read_key_hashes(storage: Storage, manifests: Manifests, present: set[str]) 
 def _read_keys_hash(storage: Storage, name: str) -> str | None:
     try:
         return str(BlockFile(storage, name).metadata.get("keys_xxh3"))
-    except StoreError:
+    except StoreError as error:
+        # Without it the other files of the shard would not be compared with its keys.
+        check_was_read(storage, name, error, _REPEAT)
         return None
 
 
@@ -144,7 +141,7 @@ def _check(
         check_file(file, name, storage.describe(name), expected, "removed")
         file.check_tail()
     except StoreError as error:
-        _check_was_read(storage, name, error)
+        check_was_read(storage, name, error, _REPEAT)
         return str(error)
     damaged = file.find_damage(entry)
     return f"{storage.describe(name)}: {'; '.join(map(str, damaged))}" if damaged else None

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from teachonce.codecs.registry import codec_from_json
 from teachonce.errors import StoreError
-from teachonce.storage.block_file import BlockFile
+from teachonce.storage.block_file import BlockFile, check_was_read
 from teachonce.storage.files import open_storage
 from teachonce.store.manifests import REPAIR, index_file
 from teachonce.store.plan import Group, Plan, views_file
@@ -54,7 +54,8 @@ def read_indexed_keys(path: Path, plan: Plan, shard: int) -> NDArray[np.uint64] 
     try:
         file = BlockFile(storage, index_file(part))
         index = read_index(file, shards, [plan.shards[number][1] for number in shards])
-    except StoreError:
+    except StoreError as error:
+        check_was_read(storage, index_file(part), error, "repeat it once this can be read")
         return None
     keys = np.zeros(plan.shards[shard][1], np.uint64)
     own = np.flatnonzero(index.shards == shard)
