@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 
 from teachonce.cli.main import main
 from teachonce.errors import ConfigError, PlanMismatchError, StoreError, TeachonceError
@@ -155,6 +157,55 @@ def test_what_is_at_the_target_stays(store: Store, tmp_path: Path) -> None:
         copy(tmp_path / "nowhere", tmp_path / "copy")
 
 
+def make_other(path: Path, *, is_finished: bool = True) -> None:
+    """The store of the same plan as another device makes it: the same records, other logits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.support.small_stores.MADE_BY", {"versions": {"python": "3"}, "device": "other"})
+        plan = begin_store(path, make_plan(num_views=6, num_samples=2), views_per_file=2)
+        fill(path, plan, shards=None if is_finished else [1])
+    if is_finished:
+        finalize_store(path)
+
+
+@pytest.mark.parametrize("part", [{}, {"views": "0:4"}])
+def test_the_same_store_made_elsewhere_stays_as_it_is(store: Store, tmp_path: Path, part: dict[str, str]) -> None:
+    make_other(tmp_path / "other")
+    before = everything(tmp_path / "other")
+    assert before["plan.json"] == everything(store.path)["plan.json"]
+    with pytest.raises(
+        PlanMismatchError, match=r"manifest\.v000-001\.json: lists other bytes .* choose another target"
+    ):
+        copy(store.path, tmp_path / "other", **part)
+    assert everything(tmp_path / "other") == before
+
+
+def test_a_part_of_the_shards_made_elsewhere_stays_as_it_is(store: Store, tmp_path: Path) -> None:
+    make_other(tmp_path / "other")
+    copy(tmp_path / "other", tmp_path / "part", shards="1:2")
+    before = everything(tmp_path / "part")
+    with pytest.raises(PlanMismatchError, match="lists other bytes"):
+        copy(store.path, tmp_path / "part", shards="1:2")
+    assert everything(tmp_path / "part") == before
+
+
+def test_finished_units_of_a_store_that_is_being_made_stay(store: Store, tmp_path: Path) -> None:
+    target = tmp_path / "other"
+    make_other(target, is_finished=False)
+    before = everything(target)
+    with pytest.raises(TeachonceError, match=r"00001-of-00002\.v000-001\..*arrow: exists and differs"):
+        copy(store.path, target)
+    after = everything(target)
+    assert {name: after[name] for name in before} == before and not list(target.glob("manifest.v*"))
+    # What is damaged of an interrupted copy is nobody's work.
+    copy(store.path, tmp_path / "copy")
+    for path in (tmp_path / "copy").glob("manifest.*"):
+        path.unlink()
+    path = tmp_path / "copy" / "train-00001-of-00002.v002-003.arrow"
+    path.write_bytes(path.read_bytes()[:-9] + bytes(9))
+    copy(store.path, tmp_path / "copy")
+    assert everything(tmp_path / "copy") == everything(store.path)
+
+
 def test_an_unfinished_store_is_refused_and_what_is_complete_of_one_is_copied(tmp_path: Path) -> None:
     path = tmp_path / "store"
     plan = begin_store(path, make_plan(num_views=6), views_per_file=2)
@@ -272,6 +323,14 @@ def test_stores_of_older_formats(version: int, tmp_path: Path) -> None:
     (damaged / name).write_bytes(content)
     with pytest.raises(TeachonceError, match=f"{name}: hash"):
         copy(damaged, tmp_path / "no")
+    manifest = json.loads((damaged / "manifest.json").read_text())
+    (entry,) = [file for shard in manifest["shards"] for file in shard["files"] if file["name"] == name]
+    entry["xxh3"] = xxhash.xxh3_128_hexdigest(bytes(content))
+    (damaged / "manifest.json").write_text(json.dumps(manifest))
+    before = everything(damaged)
+    with pytest.raises(PlanMismatchError, match="differs from the file to copy"):
+        copy(path, damaged)
+    assert everything(damaged) == before
 
 
 def test_a_part_is_verified_and_extended_as_every_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ for byte and whose manifests are made of their heads as always, then compared wi
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from teachonce.store import legacy
 from teachonce.store.begin import check_store_folder
 from teachonce.store.card import copy_card
 from teachonce.store.manifests import Manifests, finalize_store, manifest_name
-from teachonce.store.plan import Part, Plan, records_file
+from teachonce.store.plan import Group, Part, Plan, records_file
 from teachonce.store.plan_files import CONFIG_NAME, SealedPlan, plan_file, read_plans
 from teachonce.store.store import Store
 from teachonce.terminal import plural
@@ -43,6 +44,12 @@ class _Part(NamedTuple):
     num_views: int
     num_records: int
 
+    def listed(self) -> list[tuple[int, Group | None]]:
+        """Part and group of each manifest that the target has in the end."""
+        plan = self.plans[-1].plan
+        groups = [group for group in plan.view_groups if group[1] < self.num_views]
+        return [(number, group) for group in (None, *groups) for number in range(len(plan.parts))]
+
 
 def copy_store(job: CopyJob) -> Copied:
     """Copy a store, or a part of it; raises StoreError for a damaged file or an unfinished store.
@@ -57,12 +64,18 @@ def copy_store(job: CopyJob) -> Copied:
     source, target = open_storage(job.source, StoreError), open_storage(job.target, StoreError)
     _put_plans(job.target, part)
     _put_options(source, target)
-    present = sizes_of(target, list(part.entries))
-    items = [ArrowItem(name=name, num_bytes=entry.num_bytes, entry=entry) for name, entry in part.entries.items()]
+    own = [manifest_name(number, group) for number, group in part.listed()]
+    present = sizes_of(target, [*part.entries, *own])
+    listed = _check_manifests(job, part, [name for name in own if name in present])
+    items = [
+        ArrowItem(name=name, num_bytes=entry.num_bytes, entry=entry, may_replace=name in listed)
+        for name, entry in part.entries.items()
+    ]
     with progress("copy", sum(item.num_bytes for item in items), unit="bytes") as advance:
         moved = job.mover(source, target, advance).move_all(items, present)
     for name in part.manifests:
-        _put_same(source.read(name), target, name)
+        if name not in present:
+            _put_same(source.read(name), target, name)
     if not part.manifests:
         finalize_store(job.target)
         _compare_entries(job.target, part)
@@ -204,6 +217,29 @@ def _put_same(content: bytes, storage: Storage, name: str, *, is_raced: bool = F
         )
 
 
+def _check_manifests(job: CopyJob, part: _Part, there: Collection[str]) -> set[str]:
+    """The files that the target's own manifests list, ``there``; raises PlanMismatchError where they are others.
+
+    The same command makes them so with another device or library: to be known before the first of them is replaced.
+    """
+    if not there:
+        return set()
+    manifests = Manifests(job.target, read_plans(job.target))
+    listed: set[str] = set()
+    for number, group in part.listed():
+        if (manifest := manifest_name(number, group)) in there:
+            files = manifests.read(number, group).content.files
+            differing = [name for name, entry in files.items() if part.entries.get(name, entry) != entry]
+            if differing:
+                raise PlanMismatchError(
+                    f"{job.target / manifest}: lists other bytes than those of {job.source} for {len(differing)} files "
+                    f"(first: {differing[0]}): of a store that the same plan made elsewhere, or of other files since; "
+                    "it stays as it is; choose another target"
+                )
+            listed |= files.keys()
+    return listed
+
+
 def _compare_entries(path: Path, part: _Part) -> None:
     """Raise StoreError where the manifests that were made at the target list other bytes than the source's."""
     manifests = Manifests(path, read_plans(path))
@@ -228,6 +264,8 @@ def _copy_legacy(job: CopyJob) -> Copied:
         _put_same(source.read("plan.json"), target, "plan.json")
     _put_options(source, target)
     manifest = legacy.read_manifest(job.source)[1]
+    if target.has(legacy.MANIFEST_NAME):  # before any of its files is replaced
+        _put_same(source.read(legacy.MANIFEST_NAME), target, legacy.MANIFEST_NAME)
     files = [file for shard in manifest["shards"] for file in shard["files"]]
     items = [
         Item(

@@ -17,7 +17,7 @@ from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import Advance
 from teachonce.errors import TeachonceError
 from teachonce.interop.config import Span
-from teachonce.storage.block_file import BlockCheck, FileEntry
+from teachonce.storage.block_file import BlockCheck, BlockFile, FileEntry, check_was_read
 from teachonce.storage.remote.file_index import ListedFile
 from teachonce.storage.storage import Storage
 from teachonce.terminal import print_line
@@ -50,6 +50,10 @@ class Item:
     may_replace: bool = False
     """Whether another file of this name at the target is a damaged or an older one of this very file."""
 
+    def may_be_replaced(self, target: Storage) -> bool:
+        """As ``may_replace``, where it may depend on what is at the target."""
+        return self.may_replace
+
     @property
     def put_name(self) -> str:
         """Its name at the target."""
@@ -70,7 +74,18 @@ class ArrowItem(Item):
     """An Arrow file of a store, known by its entry of the manifest."""
 
     entry: FileEntry
-    may_replace: bool = True
+
+    def may_be_replaced(self, target: Storage) -> bool:
+        """Where no manifest has the file, as the store is still being made, one whose own hashes hold stays."""
+        if self.may_replace:
+            return True
+        try:
+            file = BlockFile(target, self.put_name)
+            file.check_tail()
+            return bool(file.find_damage())
+        except TeachonceError as error:
+            check_was_read(target, self.put_name, error, "nothing of it was replaced: repeat the copy")
+            return True
 
     @property
     def is_known(self) -> bool:
@@ -179,7 +194,7 @@ class Mover:
             if kept is not None:
                 self.advance(item.num_bytes)
                 return kept
-        if is_there and not item.may_replace:
+        if is_there and not item.may_be_replaced(self.target):
             raise TeachonceError(
                 f"{self.target.describe(item.put_name)}: exists and differs from "
                 f"{self.source.describe(item.name)}, or damaged; remove it, or choose another target"
