@@ -21,8 +21,11 @@ from teachonce.engine.heartbeat import (
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.options import Engine
 from teachonce.errors import RecordError, TeachonceError
+from teachonce.storage.address import to_location
 from teachonce.storage.local import LocalStorage
 from tests.support.kills import dead_writer
+from tests.support.object_stores import environment, new_bucket
+from tests.support.proxy import start_proxy
 
 QUICK = 0.05  # seconds between beats
 
@@ -280,6 +283,24 @@ def test_nobody_waits_for_a_put_that_hangs(tmp_path, monkeypatch):
         assert time.monotonic() - begin < 25
     assert time.monotonic() - begin < 25
     hang.set()
+
+
+def test_an_error_is_said_at_once_where_the_server_is_away(moto, monkeypatch):
+    """It has cost the work ``retry_seconds`` before: nobody waits as long again for the last heartbeats."""
+    monkeypatch.setattr("teachonce.engine.heartbeat.STOP_SECONDS", 0.3)
+    with start_proxy(moto) as proxy:
+        for name, value in environment(proxy.endpoint).items():
+            monkeypatch.setenv(name, value)
+        location = to_location(f"s3://{new_bucket(moto)}/store")
+        with (
+            pytest.raises(RecordError, match="the cause"),
+            heartbeats(location, "extract", beat_seconds=QUICK) as session,
+        ):
+            session.start()
+            proxy.plan = lambda request, number: "503 SlowDown"
+            begin = time.monotonic()
+            raise RecordError("the cause")
+        assert time.monotonic() - begin < 10 and proxy.faults.total()
 
 
 def test_methods_of_a_heartbeat_that_has_stopped_do_nothing(tmp_path):

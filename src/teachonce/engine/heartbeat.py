@@ -34,6 +34,7 @@ from teachonce.engine.progress import Advance
 from teachonce.engine.worker import BuildWorker, Job, Result, Worker
 from teachonce.errors import StoppedError, TeachonceError
 from teachonce.storage.files import open_storage
+from teachonce.storage.remote.settings import short_retries
 from teachonce.storage.storage import Storage
 from teachonce.storage.strict_json import convert_json, json_values, parse_json
 from teachonce.storage.writers import writer_name
@@ -269,11 +270,12 @@ def heartbeats(
     """
     session = Session(location, work, part, item, beat_seconds or BEAT_SECONDS)
     try:
-        with _harmless():
+        with _harmless(), short_retries(STOP_SECONDS):
             session.remove_earlier()
         yield session
     except BaseException as error:
-        with _harmless():
+        # A server that is away has cost the work its time; what is wrong is to be said now.
+        with _harmless(), short_retries(STOP_SECONDS):
             session.close(error)
         raise
     with _harmless():

@@ -11,11 +11,12 @@ import pytest
 from teachonce.errors import RecordError
 from teachonce.storage.files import open_storage
 from teachonce.storage.local import LocalStorage
-from teachonce.storage.remote import lease
+from teachonce.storage.remote import lease, retry
 from teachonce.storage.remote.lease import hold_lease
 from teachonce.storage.storage import Storage
 from tests.support.kills import dead_writer
 from tests.support.object_stores import environment, new_bucket
+from tests.support.proxy import no_faults, start_proxy
 
 ELSEWHERE = "deadbeef-12-34-01234567 7 process 12 on elsewhere\n"
 
@@ -142,3 +143,22 @@ def test_a_process_that_was_stopped_looks_before_it_puts(bucket: Storage, monkey
         with pytest.raises(RecordError, match=LOST), bucket.put("a/b/last.ckpt") as file:
             file.write(b"late")
     assert not bucket.has("a/b/last.ckpt")
+
+
+def test_nobody_waits_long_for_a_release_that_cannot_be_done(
+    bucket: Storage, moto: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RELEASE_SECONDS", 0.5)
+    monkeypatch.setattr(retry, "_LONGEST_PAUSE_SECONDS", 0.1)
+    before = set(threading.enumerate())
+    with start_proxy(moto) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        with bucket.lock("a/lock", "painted"):
+            proxy.plan = lambda request, number: "reset before"
+            time.sleep(0.5)  # a renewal is under way
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 4  # before the warning that something is tried for long
+        proxy.plan = no_faults
+        for thread in set(threading.enumerate()) - before:
+            if "_renew" in thread.name:
+                thread.join()

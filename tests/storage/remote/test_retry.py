@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,7 +21,7 @@ from teachonce.errors import ConfigError, RecordError
 from teachonce.storage.files import open_storage
 from teachonce.storage.remote import object_storage, retry
 from teachonce.storage.remote.object_storage import ObjectStorage
-from teachonce.storage.remote.settings import VARIABLE
+from teachonce.storage.remote.settings import VARIABLE, short_retries
 from teachonce.storage.storage import Storage
 from tests.storage.test_storage import StorageContract, put
 from tests.support.object_stores import environment, list_uploads, new_bucket
@@ -194,9 +195,34 @@ def test_the_time_is_over(proxy: Proxy, storage: Storage, monkeypatch: pytest.Mo
     put(storage, "a.bin")
     monkeypatch.setenv(VARIABLE, "retry_seconds=0.3")
     proxy.plan = lambda request, number: "503 SlowDown"
-    expected = r"a\.bin: cannot be read: the server responded 503 SlowDown; tried for 0 s: check the endpoint"
+    expected = r"a\.bin: cannot be read: the server responded 503 SlowDown; tried for 0 s: it is busy or out of order"
     with pytest.raises(RecordError, match=expected):
         storage.read("a.bin")
+
+
+@pytest.mark.parametrize("fault", [*ERRORS, "reset before"])
+def test_a_server_that_says_it_is_busy_at_first_is_no_misspelt_one(
+    proxy: Proxy, storage: Storage, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(retry, "FIRST_CONTACT_SECONDS", 0.3)
+    begin = time.monotonic()
+    proxy.plan = lambda request, number: fault if time.monotonic() - begin < 1.5 else None
+    if fault in ERRORS:
+        assert not storage.has("a.bin") and time.monotonic() - begin > 1.5
+    else:
+        with pytest.raises(RecordError, match="the connection failed; tried for 0 s: check the endpoint"):
+            storage.has("a.bin")
+
+
+def test_short_retries_end_soon_and_in_their_thread_alone(proxy: Proxy, storage: Storage) -> None:
+    put(storage, "a.bin")
+    begin = time.monotonic()
+    proxy.plan = lambda request, number: "503 SlowDown" if time.monotonic() - begin < 2 else None
+    with short_retries(0.3), ThreadPoolExecutor(1) as pool:
+        other = pool.submit(storage.read, "a.bin")
+        with pytest.raises(RecordError, match="503 SlowDown; tried for 0 s"):
+            storage.read("a.bin")
+        assert time.monotonic() - begin < 2 and other.result() == b"content"
 
 
 def test_the_deadline_begins_with_the_first_failure(

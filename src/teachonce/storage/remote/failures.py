@@ -80,6 +80,9 @@ class Failure(NamedTuple):
     is_general: bool = False
     """Whether it would be the same for every object of the bucket."""
 
+    is_answer: bool = False
+    """Whether a server is there that answers, and may answer otherwise later."""
+
     @property
     def may_be_missing(self) -> bool:
         """Denied without a word: what a bucket that may be read but not listed answers of what it does not have."""
@@ -100,9 +103,9 @@ def classify(error: Exception) -> Failure:
     if any(sign in text for sign in _METADATA_SERVICES):
         return Failure("unidentified", _NO_CREDENTIALS, is_general=True)
     if code in _PASSING_CODES:
-        return Failure("passing", f"the server responded {status} {code}")
+        return Failure("passing", f"the server responded {status} {code}", is_answer=True)
     if isinstance(error, exceptions.AlreadyExistsError):
-        return Failure("exists", "exists already")
+        return Failure("exists", "exists already", is_answer=True)
     if isinstance(error, exceptions.PreconditionError):
         return Failure("changed", "it was replaced while it was read")
     if code in _ADVICE:
@@ -113,7 +116,7 @@ def classify(error: Exception) -> Failure:
         return Failure("empty", "the range is outside of the file")
     answer = f"the server answers {status} {code or (status_match[2] if status_match else '')}".strip()
     if status in _PASSING_STATUS:
-        return Failure("passing", answer)
+        return Failure("passing", answer, is_answer=True)
     if status in (401, 403) or isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
         return Failure("refused", _ADVICE["AccessDenied"], bool(code))
     if status:

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from teachonce.errors import TeachonceError
+from teachonce.storage.remote.settings import short_retries
 from teachonce.storage.storage import Storage
 from teachonce.storage.writers import is_dead, is_of_this_machine, writer_name
 
@@ -25,6 +26,8 @@ RENEW_SECONDS = 10.0
 STALE_SECONDS = 35.0
 LOOK_SECONDS = 1.0
 """How often it is looked whether a lease is renewed, up to ``STALE_SECONDS``."""
+RELEASE_SECONDS = 5.0
+"""That the end waits for a renewal, and then for the removal."""
 SETTLE_SECONDS = 2.0
 """After a take-over: of two at once the later put counts, and both have seen it by then."""
 
@@ -85,8 +88,9 @@ def hold_lease(storage: Storage, name: str, doing: str) -> Iterator[None]:
     finally:
         ended.set()
         _LEASES.remove(lease)
-        renewal.join()
-        with suppress(TeachonceError):
+        renewal.join(RELEASE_SECONDS)
+        # Where the server is away, the work has waited for it: one that is left is stale soon.
+        with suppress(TeachonceError), short_retries(RELEASE_SECONDS):
             if _read(storage, name).startswith(writer):
                 storage.delete(name)
 
@@ -140,6 +144,8 @@ def _renew(lease: _Lease, ended: threading.Event) -> None:
             lease.look()
             if lease.taken_by:
                 warnings.warn(f"{lease.loss()}; this one ends when it next writes", stacklevel=1)
+                return
+            if ended.is_set():
                 return
             with lease.storage.put(lease.name) as file:
                 file.write(_content(lease.writer, count))

@@ -42,7 +42,7 @@ from teachonce.storage.remote.reader import (
     SequentialReader,
 )
 from teachonce.storage.remote.retry import Pauses, RequestFailedError, request
-from teachonce.storage.remote.settings import read_settings
+from teachonce.storage.remote.settings import read_settings, retry_limit
 from teachonce.storage.storage import FileStatus, Listing, Mapped, Reader, Storage
 
 Result = TypeVar("Result")
@@ -311,7 +311,7 @@ class ObjectStorage(Storage):
     def _put_parts(self, name: str, body: Body) -> None:
         # The object appears when the last part is there. Where a part fails for good, or the process is killed, the
         # parts that are there stay, unseen, until the bucket's lifecycle rule removes them.
-        wait = patience(PART_BYTES, is_upload=True, retry_seconds=read_settings().retry_seconds)
+        wait = patience(PART_BYTES, is_upload=True, retry_seconds=retry_limit())
         self._request(
             lambda client: obstore.put(
                 client,
@@ -334,7 +334,7 @@ class ObjectStorage(Storage):
             if not self._has(name, "written"):
                 self._put_parts(name, body)
             return
-        pauses = Pauses(self.describe(name), read_settings().retry_seconds)
+        pauses = Pauses(self.describe(name), retry_limit())
         wait = patience(len(content), is_upload=True)
         while True:
             began = time.monotonic()

@@ -8,9 +8,12 @@ request may take.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from teachonce.errors import ConfigError
@@ -19,6 +22,8 @@ VARIABLE = "TEACHONCE_STORAGE_OPTIONS"
 RETRY_SECONDS = 300.0
 TIMEOUT_SECONDS = 600.0
 """Of a complete request: a gigabyte at the 2 MB/s of a slow link."""
+
+_limit: ContextVar[float] = ContextVar("short_retries", default=math.inf)
 
 
 class Settings(NamedTuple):
@@ -40,6 +45,29 @@ def read_settings() -> Settings:
     retry_seconds = _seconds(options, "retry_seconds", RETRY_SECONDS)
     timeout_seconds = _seconds(options, "timeout_seconds", TIMEOUT_SECONDS)
     return Settings(tuple(sorted(options.items())), retry_seconds, timeout_seconds)
+
+
+def retry_limit() -> float:
+    """For how long a request is repeated: ``retry_seconds``, or less within ``short_retries``."""
+    return min(read_settings().retry_seconds, _limit.get())
+
+
+def has_short_retries() -> bool:
+    """Whether this is within ``short_retries``."""
+    return _limit.get() < math.inf
+
+
+@contextmanager
+def short_retries(seconds: float) -> Iterator[None]:
+    """Within the block this thread repeats requests for so long at most, the first attempt included.
+
+    For what nobody waits for where the server is away: what is said beside the work, and what tidies up behind it.
+    """
+    token = _limit.set(seconds)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
 
 
 def add_options(words: Iterable[str]) -> None:
