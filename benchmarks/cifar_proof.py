@@ -3,10 +3,10 @@
     python -m benchmarks.cifar_proof --images cifar10-jpeg.tar.xz --weights LITE0.safetensors --out proof
 
 A teacher (EfficientNet-Lite0, fine-tuned on all 50,000 training images: 6 epochs at 64 px and 12 at 96, which takes
-110 minutes on two cores; on a GPU 20 at 128) teaches ``timm:test_resnet`` on 25,000 of them for 30 epochs. The steps are
-commands of teachonce, run in ``--out`` in an order in which each finished one says something; all of them resume, so
-this command does too. ``--out/proof.md`` has the tables of those that are done, each with its command. ``--minutes``:
-begin no step after so long, and stop the one that runs.
+110 minutes on two cores; on a GPU 20 at 128) teaches ``timm:test_resnet`` on 25,000 of them for 30 epochs. The steps
+are commands of teachonce, run in ``--out`` in an order in which each finished one says something; all of them resume,
+so this command does too. ``--out/proof.md`` has the tables of those that are done, each with its command.
+``--minutes``: begin no step after so long, and stop the one that runs.
 
 On one GPU students share it (``--jobs``), all arms and seeds at once; seconds of training mean nothing then. On a CPU
 the teacher is asked through ONNX Runtime, which is about twice as fast as PyTorch for it there, and the arms come in
