@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -13,6 +15,7 @@ from teachonce.storage.files import open_storage
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.remote import lease, retry
 from teachonce.storage.remote.lease import hold_lease
+from teachonce.storage.remote.settings import retry_limit
 from teachonce.storage.storage import Storage
 from tests.support.kills import dead_writer
 from tests.support.object_stores import environment, new_bucket
@@ -162,3 +165,19 @@ def test_nobody_waits_long_for_a_release_that_cannot_be_done(
         for thread in set(threading.enumerate()) - before:
             if "_renew" in thread.name:
                 thread.join()
+
+
+def test_a_renewal_is_not_repeated_for_long(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was repeated for minutes put its lock over that of a process that had taken over meanwhile."""
+    limits = []
+
+    put = LocalStorage.put
+
+    def put_and_note(self: LocalStorage, name: str) -> AbstractContextManager[BinaryIO]:
+        limits.append(retry_limit())
+        return put(self, name)
+
+    monkeypatch.setattr(LocalStorage, "put", put_and_note)
+    with hold_lease(storage, "a/lock", "painted"):
+        time.sleep(0.3)
+    assert limits and max(limits) <= lease.RENEW_SECONDS

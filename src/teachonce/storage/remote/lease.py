@@ -147,9 +147,11 @@ def _renew(lease: _Lease, ended: threading.Event) -> None:
                 return
             if ended.is_set():
                 return
-            with lease.storage.put(lease.name) as file:
+            seen = time.monotonic()
+            # Not repeated for minutes: it would land on what another one has taken over meanwhile.
+            with short_retries(RENEW_SECONDS), lease.storage.put(lease.name) as file:
                 file.write(_content(lease.writer, count))
-            lease.renewed = time.monotonic()
+            lease.renewed = seen
 
 
 def _read(storage: Storage, name: str) -> str:
