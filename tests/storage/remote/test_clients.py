@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import UnauthenticatedError
 
-from teachonce.errors import ConfigError, RecordError
+from teachonce.errors import ConfigError, RecordError, TeachonceError
 from teachonce.storage.files import open_storage
 from teachonce.storage.remote.clients import SMALL_BYTES, connect, patience
+from teachonce.storage.remote.failures import classify
 from teachonce.storage.remote.settings import VARIABLE, add_options, read_settings
 from tests.storage.test_storage import put
 from tests.support.object_stores import environment, new_bucket
@@ -59,6 +63,64 @@ def test_the_default_profile_is_used_where_nothing_else_is(moto: str, tmp_path: 
         add_options([f"endpoint={proxy.endpoint}"])
         put(open_storage(f"s3://{new_bucket(moto)}/a", RecordError), "b.bin")
         assert len(proxy.requests) == 2
+
+
+@pytest.fixture
+def provider(moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that provides credentials for 20 minutes, and fails once for each line of the file ``fail``."""
+    pytest.importorskip("boto3")
+    program = tmp_path / "provide.py"
+    program.write_text(
+        "import datetime, json, pathlib, sys\n"
+        "here = pathlib.Path(__file__).parent\n"
+        "(here / 'calls').open('a').write('.')\n"
+        "lines = (here / 'fail').read_text().splitlines() if (here / 'fail').exists() else []\n"
+        "if lines:\n"
+        "    (here / 'fail').write_text('\\n'.join(lines[1:]))\n"
+        "    sys.exit(lines[0])\n"
+        "end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=20)\n"
+        "keys = {'AccessKeyId': 'test', 'SecretAccessKey': 'test1234', 'SessionToken': 'test'}\n"
+        "print(json.dumps({'Version': 1, 'Expiration': end.isoformat(), **keys}))\n"
+    )
+    (tmp_path / "config").write_text(
+        f"[profile own]\nendpoint_url = {moto}\ncredential_process = {sys.executable} {program}\n"
+    )
+    monkeypatch.setenv("AWS_PROFILE", "own")
+    return tmp_path
+
+
+def test_a_provider_that_fails_for_a_moment(provider: Path, moto: str) -> None:
+    (provider / "fail").write_text("no token yet\n")
+    storage = open_storage(f"s3://{new_bucket(moto)}/a", RecordError)
+    put(storage, "b.bin")
+    calls = (provider / "calls").read_text()
+    (provider / "fail").write_text("away now\n" * 99)
+    put(storage, "c.bin", b"c" * (SMALL_BYTES + 1))  # another client, of the same session
+    assert len(storage.read("c.bin")) == SMALL_BYTES + 1 and (provider / "calls").read_text() == calls
+
+
+def test_a_provider_that_fails_is_no_wrong_command(provider: Path, moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "retry_seconds=0.1")
+    (provider / "fail").write_text("no token today\n" * 99)
+    with pytest.raises(TeachonceError, match=r"AWS_PROFILE=own: no credentials: .*no token today; check ~") as raised:
+        open_storage(f"s3://{new_bucket(moto)}/a", RecordError).has("b.bin")
+    assert raised.value.exit_code == 1
+
+
+def test_credentials_hold_as_long_as_they_say(provider: Path) -> None:
+    found = connect("s3", "bucket").credential_provider()
+    left = found["expires_at"] - datetime.now(UTC)
+    assert timedelta(minutes=19) < left <= timedelta(minutes=20)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("CredentialRetrievalError", "passing"), ("UnauthorizedSSOTokenError", "refused")],
+)
+def test_why_credentials_were_not_renewed(kind: str, expected: str) -> None:
+    text = f"The operation lacked valid credentials for path External AWS credential provider: {kind}: it is away."
+    failure = classify(UnauthenticatedError(text))
+    assert failure.kind == expected and failure.reason.startswith("no credentials: it is away")
 
 
 def test_changed_credentials_are_another_client(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:

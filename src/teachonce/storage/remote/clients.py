@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import timedelta
+import threading
+import time
+from datetime import UTC, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -17,8 +19,10 @@ from urllib.parse import urlsplit
 from obstore import store
 from obstore.exceptions import BaseError, UnknownConfigurationKeyError
 
-from teachonce.errors import ConfigError, MissingExtraError
-from teachonce.storage.remote.settings import Settings, read_settings
+from teachonce.errors import ConfigError, MissingExtraError, TeachonceError
+from teachonce.storage.remote.failures import provider_failure
+from teachonce.storage.remote.retry import FIRST_CONTACT_SECONDS, Pauses, has_answered, note_answer
+from teachonce.storage.remote.settings import Settings, read_settings, retry_limit
 
 CONNECT_SECONDS = 10.0
 SMALL_BYTES = 4 << 20
@@ -44,6 +48,9 @@ _USUAL_OPTIONS = {
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _AZURE_OWN = ("$web", "$root")
 """Containers that Azure names itself: of a static web site, and of an account."""
+
+_PROVIDER = "aws-credentials"
+"""As what has answered: a process whose parent had credentials is not configured wrongly."""
 
 
 class Patience(NamedTuple):
@@ -109,7 +116,7 @@ def _connect(
         return _make(scheme, bucket, lambda: store.HTTPStore(f"{scheme}://{bucket}/", **shared))
     if _BUCKET.fullmatch(bucket) is None and not (scheme == "az" and bucket in _AZURE_OWN):
         raise ConfigError(f"{scheme}://{bucket}: is not a valid bucket name; expected {scheme}://BUCKET/FOLDER")
-    session = _aws_session(options) if scheme == "s3" else None
+    session = _aws_session(options, environment) if scheme == "s3" else None
     endpoint = _find_endpoint(scheme, options, session)
     if endpoint is not None:
         options["endpoint"] = endpoint
@@ -119,7 +126,7 @@ def _connect(
         return _make(scheme, bucket, lambda: store.GCSStore(bucket, config=options, **shared))
     if scheme == "az":
         return _make(scheme, bucket, lambda: store.AzureStore(bucket, config=options, **shared))
-    shared["credential_provider"] = _credentials(session)
+    shared["credential_provider"] = session and _SessionCredentials(session)
     return _make(scheme, bucket, lambda: store.S3Store(bucket, config=options, **shared))
 
 
@@ -166,28 +173,68 @@ def _find_endpoint(scheme: str, options: dict[str, str], session: Any) -> str | 
     return text.rstrip("/")
 
 
-def _aws_session(options: dict[str, str]) -> Any:
+def _aws_session(options: dict[str, str], environment: tuple[tuple[str, str], ...]) -> Any:
     """boto3's session, where a profile is requested or nothing else is there; None: obstore's own search."""
     has_keys = any(name.removeprefix("aws_") == "access_key_id" for name in options)
     if has_keys or "AWS_ACCESS_KEY_ID" in os.environ or options.get("skip_signature") == "true":
         return None
     profile = os.environ.get("AWS_PROFILE")
     try:
-        import boto3
+        import boto3  # noqa: F401, whether it is there
     except ImportError as error:
         if profile is None:
             return None
         raise MissingExtraError(f"AWS_PROFILE={profile}: profiles need boto3; pip install boto3") from error
-    try:
-        session = boto3.session.Session()
-        return None if session.get_credentials() is None else session
-    except Exception as error:  # botocore's: an unknown profile, a damaged file
-        raise ConfigError(f"AWS_PROFILE={profile}: {error}; check ~/.aws/config and ~/.aws/credentials") from error
+    with _session_lock:
+        return _open_session(profile, environment)
 
 
-def _credentials(session: Any) -> Any:
-    if session is None:
-        return None
-    from obstore.auth.boto3 import Boto3CredentialProvider
+_session_lock = threading.Lock()
 
-    return Boto3CredentialProvider(session)
+
+@lru_cache(16)
+def _open_session(profile: str | None, environment: tuple[tuple[str, str], ...]) -> Any:
+    """One for all clients, as what provides its credentials may be slow, or fail for a moment."""
+    import boto3
+    from botocore.exceptions import ConfigNotFound, ConfigParseError, PartialCredentialsError, ProfileNotFound
+
+    is_known = has_answered(_PROVIDER)
+    where = "the AWS credentials" if profile is None else f"AWS_PROFILE={profile}"
+    pauses = Pauses(where, retry_limit() if is_known else min(retry_limit(), FIRST_CONTACT_SECONDS))
+    while True:
+        began = time.monotonic()
+        try:
+            session = boto3.session.Session()
+            found = session.get_credentials()
+        except (ProfileNotFound, ConfigParseError, ConfigNotFound, PartialCredentialsError) as error:
+            raise ConfigError(f"AWS_PROFILE={profile}: {error}; check ~/.aws/config and ~/.aws/credentials") from error
+        except Exception as error:  # of a program, a server or a login that the profile names
+            failure = provider_failure(type(error).__name__, str(error))
+            if failure.kind != "passing" or not pauses.wait(failure.reason, began, first_contact=not is_known):
+                raise TeachonceError(f"{where}: {failure.reason}; check ~/.aws/config and what it names") from error
+        else:
+            note_answer(_PROVIDER)
+            return None if found is None else session
+
+
+class _SessionCredentials:
+    """What obstore asks for credentials: boto3's, for as long as they say that they hold.
+
+    obstore's own provider says 30 minutes of all of them, and boto3 renews those that have 15 left: so some were used
+    that had expired.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self.config = {} if session.region_name is None else {"region": session.region_name}
+        self._credentials = session.get_credentials()
+
+    def __call__(self) -> Any:
+        found = self._credentials.get_frozen_credentials()
+        # Of botocore's class of those that are renewed, which says it nowhere else; keys of a file hold for ever.
+        expiry = getattr(self._credentials, "_expiry_time", None)
+        return {
+            "access_key_id": found.access_key,
+            "secret_access_key": found.secret_key,
+            "token": found.token,
+            "expires_at": expiry and expiry.astimezone(UTC),
+        }

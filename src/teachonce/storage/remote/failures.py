@@ -60,6 +60,10 @@ _NO_CREDENTIALS = (
     "--storage-options skip_signature=true"
 )
 
+_BUSY = "it is busy or out of order; run the same command again later"
+_PROVIDER = re.compile(r"External AWS credential provider: (\w+): (.*)")
+_EXPIRED_LOGINS = {"UnauthorizedSSOTokenError", "SSOTokenLoadError", "TokenRetrievalError", "LoginRefreshRequired"}
+"""Botocore's errors of a login that only its user can renew."""
 _METADATA_SERVICES = (
     "169.254.169.254",
     "169.254.170.",
@@ -82,6 +86,8 @@ class Failure(NamedTuple):
 
     is_answer: bool = False
     """Whether a server is there that answers, and may answer otherwise later."""
+    advice: str = "check the endpoint and the network"
+    """What to do where it has not passed."""
 
     @property
     def may_be_missing(self) -> bool:
@@ -102,8 +108,10 @@ def classify(error: Exception) -> Failure:
     status = int(status_match[1]) if status_match else 0
     if any(sign in text for sign in _METADATA_SERVICES):
         return Failure("unidentified", _NO_CREDENTIALS, is_general=True)
+    if provider_match := _PROVIDER.search(text):
+        return provider_failure(*provider_match.groups())
     if code in _PASSING_CODES:
-        return Failure("passing", f"the server responded {status} {code}", is_answer=True)
+        return Failure("passing", f"the server responded {status} {code}", is_answer=True, advice=_BUSY)
     if isinstance(error, exceptions.AlreadyExistsError):
         return Failure("exists", "exists already", is_answer=True)
     if isinstance(error, exceptions.PreconditionError):
@@ -116,7 +124,7 @@ def classify(error: Exception) -> Failure:
         return Failure("empty", "the range is outside of the file")
     answer = f"the server answers {status} {code or (status_match[2] if status_match else '')}".strip()
     if status in _PASSING_STATUS:
-        return Failure("passing", answer, is_answer=True)
+        return Failure("passing", answer, is_answer=True, advice=_BUSY)
     if status in (401, 403) or isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
         return Failure("refused", _ADVICE["AccessDenied"], bool(code))
     if status:
@@ -124,6 +132,14 @@ def classify(error: Exception) -> Failure:
     if "redirect without LOCATION" in text:
         return _refused(_ADVICE["PermanentRedirect"])
     return _without_answer(error)
+
+
+def provider_failure(kind: str, reason: str) -> Failure:
+    """The meaning of what a provider of credentials raised: ``kind`` is the class's name."""
+    reason = " ".join(reason.split()).rstrip(".")
+    if kind in _EXPIRED_LOGINS:
+        return _refused(f"no credentials: {reason}; log in again")
+    return Failure("passing", f"no credentials: {reason}", is_general=True, advice="check what provides them")
 
 
 def _without_answer(error: Exception) -> Failure:

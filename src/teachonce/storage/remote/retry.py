@@ -88,9 +88,7 @@ def request(bucket: str, do: Callable[[], Result], where: str, *, may_exist: boo
                     note_answer(bucket)
                 raise RequestFailedError(failure) from error
             if not pauses.wait(failure.reason, began, first_contact=not is_known or is_short):
-                advice = "it is busy or out of order; run the same command again later"
-                advice = advice if failure.is_answer else "check the endpoint and the network"
-                reason = f"{failure.reason}; tried for {pauses.limit_seconds:.0f} s: {advice}"
+                reason = f"{failure.reason}; tried for {pauses.limit_seconds:.0f} s: {failure.advice}"
                 raise RequestFailedError(Failure("refused", reason, is_general=True)) from error
         else:
             note_answer(bucket)
