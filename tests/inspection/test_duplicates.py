@@ -78,13 +78,6 @@ def test_shards_that_end_in_any_order(tmp_path: Path, num_workers: int) -> None:
     assert places == [f"{tmp_path}/train-00002-of-00004 record 1", f"{tmp_path}/validation-00001-of-00002 record 2"]
 
 
-def test_a_record_that_training_would_refuse_is_named_too(tmp_path: Path) -> None:
-    write_shards(tmp_path, (2,), payloads=[example(0, 1), example(1, 99)])
-    write_shards(tmp_path, (2,), "validation", payloads=[example(1, 1), example(2, 1)])
-    count, pair = shared(tmp_path)["validation"]
-    assert count == 1 and pair is not None and pair[0] == "train-00000-of-00001 record 1"
-
-
 def test_a_split_that_is_held_out_shares_nothing(tmp_path: Path) -> None:
     folder = write_image_folder(tmp_path, per_class=6) / "train"
     for number in range(6):
