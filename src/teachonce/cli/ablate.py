@@ -55,7 +55,7 @@ from teachonce.models.spec import first_line, parse_model_spec
 from teachonce.options import command_line, drop_idle, to_json
 from teachonce.records.discovery import open_records
 from teachonce.records.options import RecordOptions
-from teachonce.runs.run import Run, check_options, find_run
+from teachonce.runs.run import Run, check_options, find_run, find_trained
 from teachonce.storage.files import atomic_write, open_storage, read_json, write_json
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.strict_json import convert_json
@@ -203,7 +203,7 @@ def _choose_views(config: AblateConfig, arm: ArmConfig, whole: Sequence[int]) ->
 
 def _begun_runs(config: AblateConfig, arm: ArmConfig) -> list[Run | None]:
     """The run of each seed, None where it was not started."""
-    return [find_run(_run_path(config, arm, seed)) for seed in range(config.seeds)]
+    return [find_trained(_run_path(config, arm, seed)) for seed in range(config.seeds)]
 
 
 def _check_parts(config: AblateConfig, arms: Iterable[ArmConfig]) -> None:

@@ -410,7 +410,7 @@ def _open_arrow(data: Path, sets: dict[str, list[str]], options: RecordOptions) 
         _ARROW,
         tuple(sorted(filter(None, sets))),
         lambda name, split, **boxes: ArrowSource(data, split, sets[name], options, all_names=names, **boxes),
-        lambda name: check_shard_set(data, sets[name]),
+        lambda name: check_shard_set(data, sets[name], may_lack=True),
     )
 
 
@@ -425,7 +425,7 @@ def _open_tars(data: Path, names: Sequence[str], options: RecordOptions, *, is_p
         _TARS,
         tuple(sorted(filter(None, sets))),
         lambda name, split, **boxes: TarSource(data, split, sets[name], options, all_names=names, **boxes),
-        lambda name: check_shard_set(data, [] if is_part else sets[name]),
+        lambda name: check_shard_set(data, [] if is_part else sets[name], may_lack=True),
     )
 
 

@@ -255,7 +255,8 @@ def find_trained(path: Path) -> Run | None:
 def _is_untrained(path: Path) -> bool:
     """Whether this is a run that ended before anything of it was kept, as by a mistake that shows in the first step."""
     storage = open_storage(path)
-    if any(storage.has(name) for name in (LAST_CHECKPOINT, METRICS_NAME, WEIGHTS_NAME, RESULT_NAME)):
+    kept = (LAST_CHECKPOINT, METRICS_NAME, WEIGHTS_NAME, RESULT_NAME)
+    if not storage.has(CONFIG_NAME) or any(map(storage.has, kept)):
         return False
     with suppress(TeachonceError):  # another program's config.json
         return find_run(path) is not None

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from teachonce.errors import ConfigError, RecordError
-from teachonce.records.containers.labels import absent_words, as_label, number_labels
+from teachonce.records.containers.labels import as_label, number_labels
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL
 
@@ -50,15 +50,16 @@ def test_spaces_around_a_name_are_no_part_of_it() -> None:
     assert [as_label(value, "here", ConfigError) for value in (" cat\n", "cat", "3 ", "  ")] == ["cat", "cat", "3", ""]
 
 
-def test_texts_that_say_that_there_is_no_label(tmp_path: Path) -> None:
-    """In a text file alone, and where the classes are known not among these."""
-    words = ["NaN", "null", " NULL ", "none", "nano"]
-    absent = absent_words(RecordOptions())
-    assert [as_label(word, "here", ConfigError, absent=absent) for word in words] == [None] * 3 + words[3:]
-    assert [as_label(word, "here", ConfigError) for word in words] == ["NaN", "null", "NULL", "none", "nano"]
-    (tmp_path / "labels.txt").write_text("Null\nnano\n")
-    absent = absent_words(RecordOptions(labels=tmp_path / "labels.txt"))
-    assert [as_label(word, "here", ConfigError, absent=absent) for word in ("NaN", "null")] == [None, "null"]
+def test_texts_among_numbers_that_say_that_there_is_no_label(tmp_path: Path) -> None:
+    """Among names they are names: a gesture may be called null."""
+    options = RecordOptions()
+    numbers, classes = number_labels(["3", "NaN", " null".strip(), "5", "NULL"], options, "here")
+    assert numbers.tolist() == [3, NO_LABEL, NO_LABEL, 5, NO_LABEL] and classes is None
+    numbers, classes = number_labels(["cat", "null", "dog"], options, "here")
+    assert numbers.tolist() == [0, 2, 1] and classes is not None and classes.names == ("cat", "dog", "null")
+    (tmp_path / "labels.txt").write_text("null\nnano\n")
+    numbers, _ = number_labels(["null", "nano"], RecordOptions(labels=tmp_path / "labels.txt"), "here")
+    assert numbers.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("value", [1.5, math.inf, 1e30, True, [3], np.float32(0.5)])

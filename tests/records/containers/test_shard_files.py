@@ -52,8 +52,13 @@ def test_a_shard_that_is_missing_is_named(tmp_path: Path, suffix: str) -> None:
     write_shard(data / f"validation-00001-of-00009{suffix}", 1)
     assert open_records(data, "train").num_records == 3  # whatever the other split lacks
     (data / f"train-00001-of-00003{suffix}").unlink()
-    with pytest.raises(RecordError, match=rf"/d: train-00001-of-00003{suffix} is missing, of 3 shards; copy it again"):
-        open_records(data, "train")
+    missing = rf"/d: train-00001-of-00003{suffix} is missing, of 3 shards"
+    if "tfrecord" in suffix:
+        with pytest.raises(RecordError, match=f"{missing}; copy it again"):
+            open_records(data, "train")
+    else:  # of these people take a part on purpose
+        with pytest.warns(UserWarning, match=f"{missing}, 2 are there: only these are read; copy it again if"):
+            assert open_records(data, "train").num_records == 2
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -87,7 +92,9 @@ def test_shards_in_folders_of_splits(tmp_path: Path, suffix: str) -> None:
     assert type(train) is type(open_records(tmp_path / "d/train", "train"))
     assert all("/" not in info.name for source in (train, validation) for info in source.shards)
     (tmp_path / f"d/train/train-00001-of-00003{suffix}").unlink()
-    with pytest.raises(RecordError, match=rf"/d: train/train-00001-of-00003{suffix} is missing"):
+    missing = rf"/d: train/train-00001-of-00003{suffix} is missing"
+    is_part = suffix in (".tar", ".parquet")
+    with pytest.warns(UserWarning, match=missing) if is_part else pytest.raises(RecordError, match=missing):
         open_records(tmp_path / "d", "train")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,19 +55,11 @@ def build_class_table(names: Sequence[str]) -> ClassTable:
     return ClassTable(tuple(names), tuple(names), has_background=False)
 
 
-def absent_words(options: RecordOptions) -> frozenset[str]:
-    """What a text file, in which all is text, has for a label that is not there, unless it is one of ``--labels``."""
-    names = () if options.labels is None else read_labels(options.labels)
-    return frozenset(("nan", "null")) - {name.casefold() for name in names}
-
-
-def as_label(
-    found: Any, where: str, error: type[TeachonceError], *, advice: str = "", absent: Container[str] = ()
-) -> str | int | None:
+def as_label(found: Any, where: str, error: type[TeachonceError], *, advice: str = "") -> str | int | None:
     """A label as a column, a feature or JSON has it; None: there is none. Raises ``error`` for what is no label.
 
     Many programs keep whole numbers as floats where some are missing, and these as NaN. Spaces around a name are no
-    part of it, in whatever it is written. ``where`` ends in the column; ``absent`` as ``absent_words``.
+    part of it, in whatever it is written. ``where`` ends in the column.
     """
     value = found.item() if isinstance(found, np.generic) else found
     if isinstance(value, float):
@@ -76,10 +68,7 @@ def as_label(
         value = int(value) if value.is_integer() and abs(value) < 1 << 31 else value
     if not isinstance(value, str | int | None) or isinstance(value, bool):
         raise error(f"{where} is {value!r}, expected a name or a whole number{advice}")
-    if isinstance(value, str):
-        value = value.strip()
-        return None if value.casefold() in absent else value
-    return value
+    return value.strip() if isinstance(value, str) else value
 
 
 def number_labels(
@@ -98,6 +87,10 @@ def number_labels(
     names = read_labels(options.labels) if options.labels is not None else known
     # 1.0 is 1 where all are whole numbers; beside 1.5, or among the names, it is a name.
     words = {item for item in items if isinstance(item, str)}
+    # Where all is text, these among numbers stand for a label that is not there; among names they are names.
+    nothing = {word for word in words if word.casefold() in ("nan", "null")} - set(names or ())
+    if nothing and all(map(_is_number, words - nothing)):
+        items, words = [None if item in nothing else item for item in items], words - nothing
     if all(map(_is_number, words)) and not words & set(names or ()):
         items = [None if item is None else _as_whole(item) for item in items]
     distinct = {item for item in items if item is not None}

@@ -7,6 +7,7 @@ data of the Hugging Face hub has a hash behind them, another one in each file. N
 from __future__ import annotations
 
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +22,10 @@ _OF_A_SET = re.compile(
 _PACKED = ".gz"
 
 
-def check_shard_set(data: Path, names: Sequence[str]) -> None:
+def check_shard_set(data: Path, names: Sequence[str], *, may_lack: bool = False) -> None:
     """Raise RecordError where the names of files say that some are missing, or that they are of several sets.
 
+    ``may_lack``: files that are missing are a warning, as people take a part of what is large.
     What is before and behind the two numbers is one set, and its numbers begin with 0 or with 1. ``names`` may have
     folders.
     """
@@ -37,10 +39,10 @@ def check_shard_set(data: Path, names: Sequence[str]) -> None:
         if first != name:
             raise _several_sets(data, first, name)
     for found in sets.values():
-        _check_set(data, found)
+        _check_set(data, found, may_lack)
 
 
-def _check_set(data: Path, found: dict[tuple[int, int], str]) -> None:
+def _check_set(data: Path, found: dict[tuple[int, int], str], may_lack: bool) -> None:
     """The same of one set, its files by number and count."""
     count = next(iter(found))[1]
     other = next((name for (_, other), name in found.items() if other != count), None)
@@ -51,9 +53,12 @@ def _check_set(data: Path, found: dict[tuple[int, int], str]) -> None:
     missing = next((index for index in range(start, count + start) if (index, count) not in found), None)
     if missing is not None:
         name = _rename(next(iter(found.values())), missing)
-        raise RecordError(
-            f"{data}: {name} is missing, of {count} shards; copy it again, or rename the others if they are all of the "
-            "data"
+        text = f"{data}: {name} is missing, of {count} shards"
+        if not may_lack:
+            raise RecordError(f"{text}; copy it again, or rename the others if they are all of the data")
+        warnings.warn(
+            f"{text}, {len(found)} are there: only these are read; copy it again if that is not on purpose",
+            stacklevel=2,
         )
     beyond = next((name for (index, _), name in found.items() if not start <= index < count + start), None)
     if beyond is not None:

@@ -28,7 +28,6 @@ from teachonce.records.containers.labels import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     SPLIT_COLUMNS,
-    absent_words,
     as_label,
     choose_column,
     number_labels,
@@ -120,7 +119,6 @@ def _read_columns(path: Path, options: RecordOptions) -> _Columns:
     iter_rows = _iter_csv if is_csv else _iter_json
     # Of JSON every row has keys of its own, as some programs leave out what is null.
     names = _read_header(path) if is_csv else list(dict.fromkeys(name for _, row in _iter_json(path) for name in row))
-    absent = absent_words(options) if is_csv else ()
     paths: list[str] = []
     labels: list[str | int | None] = []
     splits: list[str | None] = []
@@ -133,7 +131,7 @@ def _read_columns(path: Path, options: RecordOptions) -> _Columns:
             _check_fields(row, (image, label, split), where)
         paths.append(value)
         found = None if label is None else row.get(label)
-        labels.append(as_label(found, f"{where}: {label}", ConfigError, absent=absent))
+        labels.append(as_label(found, f"{where}: {label}", ConfigError))
         part = None if split is None else row.get(split) or None
         if not isinstance(part, str | None):
             raise ConfigError(f"{where}: {split} is {part!r}, expected the name of a split")

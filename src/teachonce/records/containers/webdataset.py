@@ -12,7 +12,7 @@ import re
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
 from teachonce.records.containers.labels import (
     LABEL_COLUMNS,
-    absent_words,
     as_label,
     choose_column,
     number_labels,
@@ -219,9 +218,8 @@ def _open_all(data: Path, names: tuple[str, ...], statuses: tuple[FileStatus, ..
             advance(1)
     warn_of_left_out(data, indices)
     samples = {name: index.samples for name, index in indices.items()}
-    absent = absent_words(options)
     unread = {name: hints for name, index in indices.items() if (hints := _find_unread(index, options))}
-    texts = [_label_text(sample, data / name, options, absent) for name in names for sample in samples[name]]
+    texts = [_label_text(sample, data / name, options) for name in names for sample in samples[name]]
     numbers, classes = number_labels(texts, options, str(data))
     # Of millions of samples the texts would fill the memory.
     indices.clear()
@@ -261,12 +259,12 @@ def _warn_of_unread(data: Path, found: Mapping[str, Sequence[str]]) -> None:
         )
 
 
-def _label_text(sample: TarSample, path: Path, options: RecordOptions, absent: Container[str]) -> str | int | None:
+def _label_text(sample: TarSample, path: Path, options: RecordOptions) -> str | int | None:
     option = options.label_feature
     if sample.json is None or (sample.cls and option is None):
         if option not in (None, "cls") and sample.cls:
             choose_column(["cls"], option, (), "--label-feature", f"{path}: {sample.name}")
-        return as_label(sample.cls, f"{path}: {sample.name}.cls", RecordError, absent=absent)
+        return as_label(sample.cls, f"{path}: {sample.name}.cls", RecordError)
     where = f"{path}: {sample.name}.json"
     try:
         found = parse_json(sample.json.encode())
@@ -283,5 +281,4 @@ def _label_text(sample: TarSample, path: Path, options: RecordOptions, absent: C
     column = choose_column(list(fields), option, LABEL_COLUMNS, "--label-feature", where)
     if column is None:
         return None
-    is_text = fields[column] is sample.cls
-    return as_label(fields[column], f"{where}: {column}", RecordError, absent=absent if is_text else ())
+    return as_label(fields[column], f"{where}: {column}", RecordError)

@@ -190,13 +190,14 @@ def _aws_session(options: dict[str, str], environment: tuple[tuple[str, str], ..
 
 
 _session_lock = threading.Lock()
+_WRONG_FILES = {"ProfileNotFound", "ConfigParseError", "ConfigNotFound", "PartialCredentialsError"}
+"""Botocore's errors of what the user's files say; it is boto3's dependency, not ours."""
 
 
 @lru_cache(16)
 def _open_session(profile: str | None, environment: tuple[tuple[str, str], ...]) -> Any:
     """One for all clients, as what provides its credentials may be slow, or fail for a moment."""
     import boto3
-    from botocore.exceptions import ConfigNotFound, ConfigParseError, PartialCredentialsError, ProfileNotFound
 
     is_known = has_answered(_PROVIDER)
     where = "the AWS credentials" if profile is None else f"AWS_PROFILE={profile}"
@@ -206,9 +207,10 @@ def _open_session(profile: str | None, environment: tuple[tuple[str, str], ...])
         try:
             session = boto3.session.Session()
             found = session.get_credentials()
-        except (ProfileNotFound, ConfigParseError, ConfigNotFound, PartialCredentialsError) as error:
-            raise ConfigError(f"AWS_PROFILE={profile}: {error}; check ~/.aws/config and ~/.aws/credentials") from error
-        except Exception as error:  # of a program, a server or a login that the profile names
+        except Exception as error:  # of the files, or of a program, a server or a login that the profile names
+            if type(error).__name__ in _WRONG_FILES:
+                text = f"AWS_PROFILE={profile}: {error}; check ~/.aws/config and ~/.aws/credentials"
+                raise ConfigError(text) from error
             failure = provider_failure(type(error).__name__, str(error))
             if failure.kind != "passing" or not pauses.wait(failure.reason, began, first_contact=not is_known):
                 raise TeachonceError(f"{where}: {failure.reason}; check ~/.aws/config and what it names") from error

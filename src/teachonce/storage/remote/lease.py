@@ -141,11 +141,12 @@ def _renew(lease: _Lease, ended: threading.Event) -> None:
         count += 1
         # What keeps the server from answering now will be an error where the work itself needs it.
         with suppress(TeachonceError):
-            lease.look()
+            with short_retries(RENEW_SECONDS):
+                lease.look()
+            if ended.is_set():
+                return
             if lease.taken_by:
                 warnings.warn(f"{lease.loss()}; this one ends when it next writes", stacklevel=1)
-                return
-            if ended.is_set():
                 return
             seen = time.monotonic()
             # Not repeated for minutes: it would land on what another one has taken over meanwhile.
