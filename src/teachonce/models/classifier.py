@@ -207,7 +207,7 @@ def build_student(student: str | ModelSpec, num_classes: int, *, size_px: int | 
     spec = student if isinstance(student, ModelSpec) else parse_model_spec(student)
     if spec.kind not in ("timm", "torchvision"):
         raise ConfigError(f"model {spec.text!r}: a student must be timm:NAME or torchvision:NAME")
-    if spec.weights is not None or spec.options.get("pretrained"):
+    if spec.names_weights:
         module = build_pretrained_module(spec, num_classes, size_px)
     else:
         module = build_module(spec, num_classes, size_px)

@@ -60,6 +60,11 @@ class ModelSpec:
         return self.options.get("weights")
 
     @property
+    def names_weights(self) -> bool:
+        """Whether it says which weights a student starts from."""
+        return self.weights is not None or bool(self.options.get("pretrained"))
+
+    @property
     def run_weights(self) -> str:
         """Of a run: the file of the last epoch's weights, or with ``epoch=best`` of the best one's."""
         return BEST_WEIGHTS if self.options.get("epoch") == "best" else WEIGHTS_NAME

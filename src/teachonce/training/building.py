@@ -22,7 +22,6 @@ from teachonce.runs.run import LAST_CHECKPOINT, find_trained
 from teachonce.storage.files import open_storage
 from teachonce.training.config import TrainConfig
 from teachonce.training.data import TrainingData
-from teachonce.training.identity import has_own_weights
 from teachonce.training.student_module import OnlineTeacher, StudentModule
 
 
@@ -36,7 +35,7 @@ def start_student(config: TrainConfig, spec: ModelSpec, data: TrainingData) -> t
     begun, num_classes = find_trained(config.out), data.train.num_classes
     goes_on = begun is not None and open_storage(config.out).has(LAST_CHECKPOINT)
     torch.manual_seed(derive_seed(config.seed, "student"))
-    if has_own_weights(config.student):
+    if spec.names_weights:
         if goes_on and begun is not None and begun.student == config.student:
             return build_module(spec, num_classes, config.size).train(), None, ""
         student = build_student(spec, num_classes, size_px=config.size)

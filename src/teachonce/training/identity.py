@@ -82,12 +82,6 @@ def check_batch(config: TrainConfig, world_size: int) -> str | None:
     )
 
 
-def has_own_weights(student: str) -> bool:
-    """Whether a student's SPEC says which weights it starts from."""
-    spec = parse_model_spec(student)
-    return spec.weights is not None or bool(spec.options.get("pretrained"))
-
-
 def _batch(config: TrainConfig, world_size: int) -> dict[str, int]:
     """What the images of an update are: batch size, batches and devices."""
     return {"batch_size": config.batch_size, "accumulate": config.accumulate, "world_size": world_size}
@@ -141,7 +135,11 @@ def _student_as_begun(config: TrainConfig) -> str:
     Whether it is the same file is seen when it is read (``train``), if the run knows.
     """
     begun = find_trained(config.out)
-    if begun is None or begun.config.get("init_weights_sha256") is None or not has_own_weights(config.student):
+    if (
+        begun is None
+        or begun.config.get("init_weights_sha256") is None
+        or not parse_model_spec(config.student).names_weights
+    ):
         return config.student
     return begun.student if _is_same_elsewhere(begun.student, config.student) else config.student
 
@@ -157,7 +155,7 @@ def _initial_weights(config: TrainConfig, data: TrainingData) -> str | None:
     """What identifies the weights that the student starts from; of a SPEC's own only a run that is there knows yet."""
     if data.initial is not None:
         return data.initial.weights_sha256
-    begun = find_trained(config.out) if has_own_weights(config.student) else None
+    begun = find_trained(config.out) if parse_model_spec(config.student).names_weights else None
     return None if begun is None else begun.config.get("init_weights_sha256")
 
 
